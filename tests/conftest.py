@@ -185,6 +185,24 @@ def s3(s3_endpoint: str) -> Iterator[str]:
         yield f"s3://{BUCKET}/{secrets.token_hex(4)}"
 
 
+@pytest.fixture
+def s3_faults(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """A proxy before that server, which the drivers find by the environment; they soon give up, and we ask at once."""
+    import fsspec
+    import s3fs
+    from faulty_s3 import faulty_s3
+    from s3_server import s3_environment
+
+    from vavl.store import checked_files
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 2)
+    monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 0.5)
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"retries": {"max_attempts": 0}}})
+    monkeypatch.setattr(checked_files, "_PAUSES_S", (0.0, 0.0))
+    with faulty_s3(s3_endpoint) as proxy, s3_environment(proxy.endpoint):
+        yield proxy
+
+
 JOBS = Path(__file__).parents[1] / "jobs"
 
 

@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,7 +31,7 @@ from torch import Tensor
 from vavl.config.base import FrozenConfig
 from vavl.config.files import read_json, sha256_of_file, write_json
 from vavl.errors import TrainingError, VavlError
-from vavl.store.remote_files import PassingError
+from vavl.store.checked_files import again
 from vavl.training.storage import RunStorage
 
 LOOP_FILE = "loop.json"
@@ -152,12 +153,12 @@ def problem_of(storage: RunStorage, *, by_size: bool = False) -> str | None:
     ``by_size``: compare sizes alone, for a checkpoint that is fetched and compared afterwards.
 
     Raises:
-        PassingError: object storage is away for a moment, which tears no checkpoint.
+        InputError: the storage is away, so nothing is known of the checkpoint.
     """
     try:
-        expected = _expected_files(storage)
+        expected = again(storage.address, partial(_expected_files, storage))
     except (VavlError, ValueError, KeyError, TypeError) as error:
-        if storage.is_remote and isinstance(error, PassingError):
+        if isinstance(error, VavlError) and storage.is_remote:
             raise
         return getattr(error, "problem", None) or f"an entry of its files cannot be read: {error}"
     if isinstance(expected, str):

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 
 from vavl.config.files import make_directory, written_beside
 from vavl.errors import TrainingError
+from vavl.store.checked_files import again
 from vavl.store.remote_files import RemoteDirectory
 
 
@@ -24,7 +26,8 @@ class RunStorage:
     """Reads and writes files below ``output_dir``; each is whole or absent.
 
     Every method raises InputError where the storage cannot be reached, read or written, and StoreError for a file
-    that is missing.
+    that is missing. What a network loses of a checkpoint or a result is asked for again, as that of a store is; small
+    files that processes look at again and again are not.
 
     Args:
         output_dir: a directory, or an address such as ``s3://bucket/runs/demo``.
@@ -58,7 +61,7 @@ class RunStorage:
     def put(self, source: Path, name: str) -> None:
         """Move a file of this machine to ``name``."""
         if self._local is None:
-            self._remote.send(source, name)
+            self._send(source, name)
             source.unlink()
             return
         target = self._local / name
@@ -73,12 +76,12 @@ class RunStorage:
         Its files are replaced one by one, so that a killed process leaves no name without a file.
         """
         if source.is_file():
-            self._remote.send(source, name)
+            self._send(source, name)
             return
         there = self.tree(name)
         for path in sorted(path for path in source.rglob("*") if path.is_file()):
             below = path.relative_to(source).as_posix()
-            self._remote.send(path, f"{name}/{below}")
+            self._send(path, f"{name}/{below}")
             there.pop(below, None)
         for former in there:
             self.remove(f"{name}/{former}")
@@ -135,7 +138,7 @@ class RunStorage:
 
     def sha256(self, name: str) -> str:
         """Read a file and return its SHA-256."""
-        return self._remote.sha256(name)
+        return again(f"{self.address}/{name}", partial(self._remote.sha256, name))
 
     def directories(self) -> list[str]:
         """Return the names of the directories right below this one."""
@@ -153,9 +156,7 @@ class RunStorage:
     def fetch(self, names: Iterable[str], target: Path) -> None:
         """Copy files to a directory of this machine; each is whole or absent there."""
         for name in names:
-            with written_beside(target / name) as partial, partial.open("wb") as file:
-                for chunk in self._remote.chunks(name):
-                    file.write(chunk)
+            again(f"{self.address}/{name}", partial(self._fetch, name, target / name))
 
     def fetch_tree(self, name: str, target: Path) -> None:
         """Copy everything below ``name`` to a directory of this machine; nothing where it is that directory itself."""
@@ -180,6 +181,13 @@ class RunStorage:
     def local_path(self, name: str) -> Path | None:
         """Return where ``name`` is on this machine, None in object storage."""
         return None if self._local is None else self._local / name
+
+    def _send(self, source: Path, name: str) -> None:
+        again(f"{self.address}/{name}", partial(self._remote.send, source, name))
+
+    def _fetch(self, name: str, target: Path) -> None:
+        with written_beside(target) as beside, beside.open("wb") as file:
+            file.writelines(self._remote.chunks(name))
 
     def _listed(self, how: str, name: str) -> dict[str, int]:
         """Return the sizes of files by path below ``name``; ``how`` is the driver's ``ls`` or ``find``."""

@@ -8,10 +8,15 @@ import http.server
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
+
+import pytest
+
+from vavl.errors import InputError
+from vavl.store import checked_files
 
 Kind = Literal["silent", "short", "busy", "expired"]
 SILENT_SECONDS = 1.5
@@ -99,6 +104,24 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         self.close_connection = is_short
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve  # noqa: N815
+
+
+@contextlib.contextmanager
+def asked_again(faults: Faults, kind: Kind, requests: str, work: Callable[[], object]) -> Iterator[None]:
+    """Let the block meet as many faults as make the drivers give up once; what it does has to succeed all the same.
+
+    ``work`` shows how many these are: without attempts of our own it has to fail.
+    """
+    faults.inject(kind, requests, 10**6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checked_files, "_PAUSES_S", ())
+        with pytest.raises(InputError, match=r"cannot be (read|written)"):
+            work()
+    enough = len(faults.done)
+    assert enough > 1
+    faults.inject(kind, requests, enough)
+    yield
+    assert len(faults.done) == enough
 
 
 @contextlib.contextmanager

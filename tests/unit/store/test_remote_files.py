@@ -6,18 +6,15 @@ The server is moto's on loopback, behind a proxy that injects the errors; the dr
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
-import s3fs
-from faulty_s3 import Faults, faulty_s3
-from s3_server import BUCKET, keys, s3_environment
+from faulty_s3 import Faults, asked_again
+from s3_server import BUCKET, keys
 
 from vavl.config.files import sha256_of_file
 from vavl.errors import InputError
-from vavl.store import checked_files
 from vavl.store.store import FeatureStore
 from vavl.store.store_cache import local_store
 from vavl.store.store_versions import list_stores, push_store
@@ -28,15 +25,10 @@ FOR_EVER = 10**6
 
 
 @pytest.fixture
-def faults(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
-    """A proxy before the S3 server, which the drivers find by the environment; they soon give up a request."""
-    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 2)
-    monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 0.5)
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"retries": {"max_attempts": 0}}})
-    monkeypatch.setattr(checked_files, "_PAUSES_S", (0.0, 0.0))
+def faults(s3_faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Faults:
+    """What the proxy before the S3 server does next."""
     monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
-    with faulty_s3(s3_endpoint) as proxy, s3_environment(proxy.endpoint):
-        yield proxy
+    return s3_faults
 
 
 @pytest.fixture
@@ -64,16 +56,15 @@ def test_object_storage_will_do(faults: Faults, whole_store: Path, address: str,
 
 @pytest.mark.parametrize("kind", ["silent", "short", "busy"])
 def test_what_passes_is_asked_for_again_while_reading(faults: Faults, pushed: str, kind: str) -> None:
-    faults.inject(kind, f"GET .*{ANY_SHARD}", 2)
-    FeatureStore.open(local_store(pushed)).verify()
-    assert len(faults.done) == 2
+    with asked_again(faults, kind, f"GET .*{SHARD}", lambda: FeatureStore.open(local_store(pushed)).verify()):
+        FeatureStore.open(local_store(pushed)).verify()
 
 
 @pytest.mark.parametrize("file", ["latest", "store.json"])
 def test_what_passes_is_asked_for_again_while_a_store_is_looked_up(faults: Faults, pushed: str, file: str) -> None:
-    faults.inject("silent", f"GET .*/{file}", 4)  # the driver itself asks four times
-    assert local_store(f"{pushed.partition('@')[0]}@latest") == local_store(pushed)
-    assert len(faults.done) == 4
+    newest = f"{pushed.partition('@')[0]}@latest"
+    with asked_again(faults, "silent", f"GET .*/{file}", lambda: local_store(newest)):
+        assert local_store(newest) == local_store(pushed)
 
 
 @pytest.mark.parametrize("kind", ["silent", "short", "busy", "expired"])
@@ -108,9 +99,8 @@ def test_a_store_whose_small_files_do_not_come_is_none_here(
 def test_what_passes_is_asked_for_again_while_pushing(
     faults: Faults, whole_store: Path, address: str, kind: str
 ) -> None:
-    faults.inject(kind, "PUT ", 2)
-    place = push_store(whole_store, address, NOON).place
-    assert len(faults.done) == 2
+    with asked_again(faults, kind, f"PUT .*{SHARD}", lambda: push_store(whole_store, address, NOON)):
+        place = push_store(whole_store, address, NOON).place
     FeatureStore.open(local_store(str(place))).verify()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import resource
 import secrets
@@ -11,11 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from faulty_s3 import Faults, asked_again
 from fsspec.registry import _registry
 from pyarrow.fs import FileSelector, LocalFileSystem
+from s3_server import BUCKET
 from safetensors.torch import save_file
 
 from vavl.errors import InputError, StoreError, TrainingError
+from vavl.training.checkpoint import Checkpoints
+from vavl.training.checkpoint_files import problem_of
 from vavl.training.storage import RunStorage, full_disk_as_error
 
 
@@ -128,6 +134,53 @@ def test_ray_sees_the_same_files(storage: RunStorage) -> None:
 def test_a_probe_leaves_nothing(storage: RunStorage) -> None:
     storage.check_writable()
     assert storage.tree() == {}
+
+
+@pytest.mark.parametrize("kind", ["silent", "short", "busy"])
+@pytest.mark.parametrize("way", ["fetch", "sha256", "problem_of"])
+def test_what_a_network_loses_of_a_checkpoint_is_asked_for_again(
+    s3_faults: Faults, tmp_path: Path, kind: str, way: str
+) -> None:
+    storage = RunStorage(f"s3://{BUCKET}/{tmp_path.name}")
+    content = secrets.token_bytes(10_000)
+    storage.write("tensors", content)
+    entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    storage.write("rank-000.json", json.dumps({"token": "1", "ranks": 1, "files": {"tensors": entry}}).encode())
+    ways = {
+        "fetch": lambda: storage.fetch(["tensors"], tmp_path),
+        "sha256": lambda: storage.sha256("tensors"),
+        "problem_of": lambda: problem_of(storage),
+    }
+    requests = "GET .*/rank-000.json" if way == "problem_of" else "GET .*/tensors"
+    with asked_again(s3_faults, kind, requests, ways[way]):
+        assert ways[way]() in (None, entry["sha256"])
+    assert way != "fetch" or (tmp_path / "tensors").read_bytes() == content
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["silent", "busy"])
+@pytest.mark.parametrize("way", ["put", "put_copy"])
+def test_a_checkpoint_that_a_network_does_not_take_is_sent_again(
+    s3_faults: Faults, tmp_path: Path, kind: str, way: str
+) -> None:
+    storage, source = RunStorage(f"s3://{BUCKET}/{tmp_path.name}"), tmp_path / "rank-000.json"
+    source.write_bytes(b"0123456789")
+    send = getattr(storage, way)
+    with asked_again(s3_faults, kind, "PUT .*/rank-000.json", lambda: send(source, "step-1/rank-000.json")):
+        assert source.exists(), "until it has arrived"
+        send(source, "step-1/rank-000.json")
+    assert storage.read("step-1/rank-000.json") == b"0123456789"
+    assert source.exists() == (way == "put_copy")
+
+
+def test_a_storage_that_is_away_makes_no_checkpoint_a_damaged_one(s3_faults: Faults, tmp_path: Path) -> None:
+    root = RunStorage(f"s3://{BUCKET}/{tmp_path.name}/checkpoints")
+    root.write("step-00000002/rank-000.json", b"{}")
+    s3_faults.inject("busy", "GET .*/rank-000.json", 10**6)
+    with pytest.raises(InputError, match="cannot be read"):
+        Checkpoints(f"s3://{BUCKET}/{tmp_path.name}", keep=3).newest(tmp_path / "scratch")
+    s3_faults.left = 0
+    assert root.directories() == ["step-00000002"], "nothing was moved aside"
 
 
 def test_paths_of_this_machine_are_those_of_directories_only(storage: RunStorage) -> None:
