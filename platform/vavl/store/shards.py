@@ -7,18 +7,20 @@ or absent, and depends on its rows alone.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vavl.config.files import make_directory, sha256_of_file, written_beside
+from vavl.config.files import make_directory, written_beside
 from vavl.errors import StoreError
 from vavl.store.checked_files import MAKE_AGAIN, REPAIR
 
@@ -93,6 +95,26 @@ class Shard:
     relative_error: float = 0.0
 
 
+class HashedFile(io.RawIOBase):
+    """Keeps size and SHA-256 of what is written, and passes it on to a file, if there is one."""
+
+    def __init__(self, file: BinaryIO | None = None) -> None:
+        self.size, self.digest, self._file = 0, hashlib.sha256(), file
+
+    def writable(self) -> bool:
+        """Tell Arrow that it may write."""
+        return True
+
+    def write(self, content: Any, /) -> int:
+        """Take bytes, and return their number."""
+        written = memoryview(content).nbytes
+        if self._file is not None:
+            self._file.write(content)
+        self.digest.update(content)
+        self.size += written
+        return written
+
+
 class ShardWriter:
     """Writes rows into one shard after the other, none larger than ``most_bytes`` unless one batch is.
 
@@ -115,6 +137,7 @@ class ShardWriter:
         """``checksum`` of the rows of each finished shard, in their order, as they were before they went to disk."""
         self._open = contextlib.ExitStack()
         self._writer: Any = None
+        self._file = HashedFile()
         self._begin()
 
     def _begin(self) -> None:
@@ -139,7 +162,10 @@ class ShardWriter:
         if self._crc32 and self._bytes + batch.nbytes > self._most_bytes:
             self._close()
         if not self._crc32:
-            self._writer = self._open.enter_context(written_stream(self._path, self._schema))
+            # Hashed as it is written: a shard that is read again for it would pass the memory twice more.
+            partial = self._open.enter_context(written_beside(self._path))
+            self._file = HashedFile(self._open.enter_context(partial.open("wb")))
+            self._writer = self._open.enter_context(pa.ipc.new_stream(pa.PythonFile(self._file, "w"), self._schema))
         self._writer.write_batch(batch)
         self._crc32 += [checksum(*clip) for clip in Rows(batch).clips()]
         self._bytes, self._error = self._bytes + batch.nbytes, max(self._error, error)
@@ -152,8 +178,8 @@ class ShardWriter:
 
     def _close(self) -> None:
         self._open.close()
-        size, sha256 = self._path.stat().st_size, sha256_of_file(self._path)
-        self._shards.append(Shard(self._path.name, size, sha256, len(self._crc32), self._error))
+        file, clips = self._file, len(self._crc32)
+        self._shards.append(Shard(self._path.name, file.size, file.digest.hexdigest(), clips, self._error))
         self.checksums.append(tuple(self._crc32))
         self._begin()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -20,7 +18,17 @@ from vavl.corpora.manifest import FIRST_FORMAT_MANIFEST, MANIFEST_FILES
 from vavl.errors import StoreError
 from vavl.features import MODALITIES, ChannelSums, ModalityInfo
 from vavl.store.rows import IDS_SCHEMA, OF_BATCHES, OF_ROWS, ids_file, index_file
-from vavl.store.shards import SHARD_BYTES, Dtype, Rows, Shard, ShardWriter, checksum, shard_rows, written_stream
+from vavl.store.shards import (
+    SHARD_BYTES,
+    Dtype,
+    HashedFile,
+    Rows,
+    Shard,
+    ShardWriter,
+    checksum,
+    shard_rows,
+    written_stream,
+)
 from vavl.store.speaker_sums import SpeakerSums
 from vavl.store.store import FORMAT_VERSION, content_hash
 
@@ -115,7 +123,7 @@ class StoreWriter:
         self._remove_others(modality, [shard.name for shard in shards])
         if not shards:
             return
-        directory, sums, first_format = self.directory / modality, SpeakerSums(info.width, known_sums), _Counted()
+        directory, sums, first_format = self.directory / modality, SpeakerSums(info.width, known_sums), HashedFile()
         with (
             written_stream(self.directory / ids_file(modality), IDS_SCHEMA) as ids,
             pa.ipc.new_stream(pa.PythonFile(first_format, "w"), FIRST_FORMAT_ROWS) as counted,
@@ -213,22 +221,6 @@ class StoreWriter:
 
 def _side_files(modality: str) -> tuple[str, ...]:
     return f"{modality}_sums.arrow", index_file(modality), ids_file(modality)
-
-
-class _Counted(io.RawIOBase):
-    """A file that keeps no more of what is written than its size and its SHA-256."""
-
-    def __init__(self) -> None:
-        self.size, self.digest = 0, hashlib.sha256()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, content: Any, /) -> int:
-        written = memoryview(content).nbytes
-        self.digest.update(content)
-        self.size += written
-        return written
 
 
 class _IndexWriter:
