@@ -16,7 +16,8 @@ from typing import Any
 
 import fsspec.core
 
-from vavl.errors import InputError, StoreError, VavlError
+from vavl.config.files import full_disk_named
+from vavl.errors import FullDiskError, InputError, StoreError, VavlError
 
 _CHUNK_BYTES = 16 * 2**20
 _NOT_FOUND = 404
@@ -191,12 +192,15 @@ class RemoteDirectory:
             partial = f"{directory}/.{file}.{secrets.token_hex(4)}.partial"
             self.files.makedirs(directory, exist_ok=True)
             try:
-                yield partial
-                self.files.mv(partial, place)
+                with full_disk_named(Path(place)):
+                    yield partial
+                    self.files.mv(partial, place)
             except BaseException:
                 with contextlib.suppress(Exception):
                     self.files.rm_file(partial)
                 raise
+        except FullDiskError:
+            raise
         except Exception as error:  # noqa: BLE001  every driver raises errors of its own
             raise self.unreachable(error, "written") from None
 

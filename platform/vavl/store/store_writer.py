@@ -161,17 +161,21 @@ class StoreWriter:
         """Yield the rows of shards and enter them; next to a shard stands what its rows were written with.
 
         Raises:
-            StoreError: a clip is repeated, out of order or not what was written.
+            StoreError: a clip is missing, repeated, out of order or not what was written.
         """
+        again = "remove this file and start the same command again: it extracts these clips alone"
         for number, (shard, stated) in enumerate(shards):
-            path, expected = directory / shard.name, iter(stated or ())
+            path, expected, first = directory / shard.name, iter(stated or ()), index.rows
             for rows in shard_rows(path, width, self.dtype):
                 crc32 = [checksum(*clip) for clip in rows.clips()]
                 index.add(path, number, rows, crc32)
                 if stated is not None and crc32 != list(islice(expected, len(crc32))):
-                    fix = "remove this file and start the same command again: it extracts these clips alone"
-                    raise StoreError(str(path), "", "the finished shard was damaged since it was written (CRC-32)", fix)
+                    problem = "the finished shard was damaged since it was written (CRC-32)"
+                    raise StoreError(str(path), "", problem, again)
                 yield rows.batch
+            if index.rows - first != shard.clips:  # a stream that ends between two batches is a whole one for Arrow
+                problem = f"has {index.rows - first} of {shard.clips} clips: it was cut since it was written"
+                raise StoreError(str(path), "", problem, again)
 
     def _remove_others(self, modality: str, shards: Sequence[str] = ()) -> None:
         """Remove the files of ``modality`` that an older store left in the directory, but for ``shards``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError, StoreError
 from vavl.features import ChannelSums, ModalityInfo
 from vavl.store import rows, store_writer
-from vavl.store.shards import ClipFeatures, Dtype, row_batch
+from vavl.store.shards import ClipFeatures, Dtype, Shard, row_batch
 from vavl.store.store import FeatureStore
 from vavl.store.store_writer import StoreWriter
 
@@ -205,6 +206,21 @@ def test_what_float16_cannot_hold_is_refused_by_clip_and_channel(tmp_path, clips
         write(tmp_path, clips, dtype="float16")
     assert not (tmp_path / "store.json").exists()
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_shard_that_was_cut_between_two_batches_is_refused(tmp_path, clips, monkeypatch):
+    monkeypatch.setattr(store_writer, "_ROWS_PER_BATCH", 10)
+    store = write(tmp_path, clips)
+    (shard,) = (Shard(**one) for one in store.content["modalities"]["audio"]["shards"])
+    path = tmp_path / "audio" / shard.name
+    with pa.memory_map(str(path)) as mapped:
+        reader = pa.ipc.open_stream(mapped)
+        for _ in range(3):
+            reader.read_next_batch()
+        end = mapped.tell()
+    os.truncate(path, end)
+    with pytest.raises(StoreError, match=r"data-00000\.arrow: has 30 of 40 clips: it was cut"):
+        StoreWriter(tmp_path, "small", "0" * 16).add_shards("audio", info(), [shard])
 
 
 def test_an_interrupted_store_is_none(store):

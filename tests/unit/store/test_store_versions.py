@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import itertools
 import json
 import multiprocessing
@@ -14,7 +15,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from vavl.corpora.manifest import MANIFEST_FILES
-from vavl.errors import InputError, StoreError
+from vavl.errors import FullDiskError, InputError, StoreError
 from vavl.store import checked_files
 from vavl.store.remote_files import RemoteDirectory
 from vavl.store.store import FeatureStore
@@ -48,6 +49,20 @@ def tree(folder: Path) -> dict[str, bytes]:
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(checked_files, "_PAUSES_S", (0.0, 0.0))
+
+
+def test_a_push_to_a_full_disk_says_so_and_is_not_tried_again(whole_store, tmp_path, monkeypatch):
+    tries = []
+
+    def full(files, source, target):
+        tries.append(source)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LocalFileSystem, "put_file", full)
+    with pytest.raises(FullDiskError, match=r"cannot be written: No space left on device\n.*free disk space"):
+        push_store(whole_store, tmp_path / "there", NOON)
+    assert len(tries) == len(set(tries))
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 @pytest.fixture(params=["folder", "file", "memory"])
