@@ -130,7 +130,6 @@ class WeakView:
 
 
 Batch = TypeVar("Batch", bound=ClipBatch | ModalityBatch | WeakView)
-Number = TypeVar("Number", bound=np.floating)
 
 
 def pad_clips(clips: Sequence[NDArray[np.floating]], places: list[int], width: int, multiple: int = 1) -> ModalityBatch:
@@ -164,7 +163,7 @@ def pad_clips(clips: Sequence[NDArray[np.floating]], places: list[int], width: i
     return ModalityBatch(values, is_real, numbers, torch.ones(len(clips)), is_padded)
 
 
-def middle_frames(values: NDArray[Number], most: int) -> NDArray[Number]:
+def middle_frames(values: NDArray[Any], most: int) -> NDArray[Any]:
     """Cut (time, channel) to at most ``most`` frames around the middle."""
     start = max(0, (len(values) - most) // 2)
     return values[start : start + most]

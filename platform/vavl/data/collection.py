@@ -111,19 +111,17 @@ class ClipCollection:
         info = self.store.info.get(modality)
         return self.widths.get(modality, info.width if info is not None else 1)
 
-    def frames(self, modality: str, row: int) -> NDArray[np.float32]:
-        """Return the raw frames (time, channel) that manifest row ``row`` has, changed and cut to ``max_frames``."""
-        raw = self.store.features(modality, int(self.store_row[modality][row]))
+    def frames(self, modality: str, row: int, *, as_stored: bool = False) -> NDArray[Any]:
+        """Return the raw frames (time, channel) that manifest row ``row`` has, changed and cut to ``max_frames``.
+
+        They are float32, or ``as_stored`` in the type that they have in the store.
+        """
+        raw = self.store.features(modality, int(self.store_row[modality][row]), as_stored=as_stored)
         return middle_frames(raw if self.change is None else self.change(modality, row, raw), self.max_frames)
 
     def is_half(self, modality: str) -> bool:
-        """Tell whether ``halves`` gives what ``frames`` does."""
+        """Tell whether frames lie in the store as float16 and are not changed."""
         return self.change is None and modality in self.store.info and self.store.dtype(modality) == "float16"
-
-    def halves(self, modality: str, row: int) -> NDArray[np.float16]:
-        """Return the raw frames of a manifest row like ``frames``, as a float16 store holds them."""
-        stored = self.store.stored(modality, int(self.store_row[modality][row]))
-        return middle_frames(stored, self.max_frames)
 
     def clip_name(self, row: int) -> str:
         """Return the id of manifest row ``row`` with its split, as messages name it."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from vavl.data.batch import GPU_MULTIPLE, ClipBatch, ModalityBatch, WeakView, pa
 from vavl.data.collection import ClipCollection, not_finite
 from vavl.data.normalization import Normaliser
 from vavl.data.sampler import FILLER, Sampler
-from vavl.features import MODALITIES
+from vavl.features import MODALITIES, Normalisation
 
 _READ_AHEAD = 3
 _STEPS_AHEAD = 1000
@@ -66,19 +66,22 @@ def collate(
     if views is not None:
         has = views.shown(has)
 
-    def frames(modality: str, at: int) -> NDArray[np.float32]:
-        row, means = int(rows[at]), normaliser[modality].speaker_means
-        normalised = _normalised_frames(collection, modality, row, normaliser[modality])
-        if views is None:
-            return normalised
-        return views.view(modality, at, views.exchanged(at, normalised, int(collection.speaker[row]), means))
-
     def padded(modality: str) -> ModalityBatch:
-        there = np.flatnonzero(has[modality])
-        if len(there) and collection.is_half(modality) and not (views is not None and views.changes(modality)):
-            return _padded_halves(collection, modality, rows, there, normaliser[modality], multiple)
-        clips = [frames(modality, at) for at in there.tolist()]
-        return pad_clips(clips, there.tolist(), collection.width(modality), multiple)
+        own, there = normaliser[modality], np.flatnonzero(has[modality]).tolist()
+        is_half = collection.is_half(modality) and not (views is not None and views.changes(modality))
+        clips, each = [], []
+        for at in there:
+            row, speaker = int(rows[at]), int(collection.speaker[rows[at]])
+            each.append(own.of(speaker, row))
+            frames = _finite_frames(collection, modality, row, None if is_half else each[-1])
+            if views is not None and not is_half:
+                frames = views.view(modality, at, views.exchanged(at, frames, speaker, own.speaker_means))
+            clips.append(frames)
+        batch = pad_clips(clips, there, collection.width(modality), multiple)
+        if not there or not is_half:
+            return batch
+        mean, std = (np.stack([getattr(one, name) for one in each])[:, None] for name in ("mean", "std"))
+        return replace(batch, mean=torch.from_numpy(mean), std=torch.from_numpy(std))
 
     return ClipBatch(
         audio=padded("audio"),
@@ -92,46 +95,22 @@ def collate(
     )
 
 
-def _normalised_frames(
-    collection: ClipCollection, modality: str, row: int, normaliser: Normaliser
-) -> NDArray[np.float32]:
-    """Return the normalized frames (time, channel) of a manifest row that has the modality.
+def _finite_frames(
+    collection: ClipCollection, modality: str, row: int, normalisation: Normalisation | None
+) -> NDArray[Any]:
+    """Return the frames (time, channel) of a manifest row that has the modality, normalized in float32.
+
+    Without a normalization they are raw, as they lie in a float16 store; none of these becomes infinite when it is
+    normalized, for ``Normalisation`` divides by no less than 1e-8.
 
     Raises:
         StoreError: the store was damaged or cut, or they are not finite; names the clip.
     """
-    frames = collection.frames(modality, row)
-    normalised = normaliser.of(int(collection.speaker[row]), row).apply(frames)
-    if not np.isfinite(normalised).all():
+    frames = collection.frames(modality, row, as_stored=normalisation is None)
+    found = frames if normalisation is None else normalisation.apply(frames)
+    if not np.isfinite(found).all():
         raise not_finite(collection, modality, row, frames)
-    return normalised
-
-
-def _padded_halves(
-    collection: ClipCollection,
-    modality: str,
-    rows: NDArray[np.int64],
-    there: NDArray[np.int64],
-    normaliser: Normaliser,
-    multiple: int,
-) -> ModalityBatch:
-    """Pad raw frames as a float16 store holds them; ``there`` are the places of ``rows`` that have the modality.
-
-    None becomes infinite when it is normalized: ``Normalisation`` divides by no less than 1e-8.
-
-    Raises:
-        StoreError: the store was damaged or cut, or a frame is not finite; names the clip.
-    """
-    clips, each = [], []
-    for row in rows[there].tolist():
-        halves = collection.halves(modality, row)
-        if not np.isfinite(halves).all():
-            raise not_finite(collection, modality, row, halves)
-        clips.append(halves)
-        each.append(normaliser.of(int(collection.speaker[row]), row))
-    mean, std = (torch.from_numpy(np.stack([getattr(one, name) for one in each])) for name in ("mean", "std"))
-    batch = pad_clips(clips, there.tolist(), collection.width(modality), multiple)
-    return replace(batch, mean=mean.unsqueeze(1), std=std.unsqueeze(1))
+    return found
 
 
 @dataclass(frozen=True)

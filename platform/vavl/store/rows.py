@@ -166,11 +166,7 @@ class ModalityRows:
         return found
 
     def features(self, row: int, *, as_stored: bool = False) -> NDArray[Any]:
-        """Return the features (time, channel) of a row, read-only: float32, or ``as_stored`` in their ``dtype``.
-
-        Raises:
-            StoreError: there is no such row, or the file was cut or damaged.
-        """
+        """Return the features of a row; see ``FeatureStore.features``."""
         values, _ = self._read(row, with_times=False)
         if self.dtype == "float16" and not as_stored:
             import torch  # widens 5 times as fast as a table of all numbers, 10 times as numpy; float32 does without

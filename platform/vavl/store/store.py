@@ -99,17 +99,13 @@ class FeatureStore:
         """Return the frames of every row."""
         return self._rows[modality].lengths
 
-    def features(self, modality: str, row: int) -> NDArray[np.float32]:
-        """Return the raw features (time, channel) of a row as float32, read-only.
+    def features(self, modality: str, row: int, *, as_stored: bool = False) -> NDArray[Any]:
+        """Return the raw features (time, channel) of a row, read-only: float32, or ``as_stored`` in their ``dtype``.
 
         Raises:
             StoreError: there is no such row, or the file was cut or damaged.
         """
-        return self._rows[modality].features(row)
-
-    def stored(self, modality: str, row: int) -> NDArray[Any]:
-        """Return the raw features of a row, read-only, in the ``dtype`` that they lie in; raises like ``features``."""
-        return self._rows[modality].features(row, as_stored=True)
+        return self._rows[modality].features(row, as_stored=as_stored)
 
     def frame_times(self, modality: str, row: int) -> NDArray[np.float32]:
         """Return the center of each frame of a row in seconds, read-only; raises like ``features``."""
