@@ -27,6 +27,8 @@ _FRAMES_AT_ONCE = 64
 """The products behind the gradient of the kernel grow with the square of these."""
 _LEAST_PRODUCTS = 2**20
 """Smaller matrices cost oneDNN more to prepare than to multiply."""
+_FEW_CHANNELS = 16
+"""With so few in bf16, channels last, under 15 taps or more, oneDNN 3.12 never ends making its code (seen on Zen 4)."""
 
 
 def is_usable(values: Tensor) -> bool:
@@ -94,6 +96,8 @@ def depthwise(image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _convolve(image: Tensor, weight: Tensor) -> Tensor:
+    if image.shape[1] <= _FEW_CHANNELS:
+        image = image.contiguous()
     return functional.conv2d(image, weight, padding=(0, weight.shape[-1] // 2), groups=image.shape[1])
 
 

@@ -351,6 +351,16 @@ class TestConvolution:
             assert one.shape == expected.shape
             assert (one.double() - expected).norm() / expected.norm() < 0.01
 
+    @pytest.mark.parametrize("channels", [2, 16, 17])
+    def test_a_narrow_network_convolves_in_bf16_with_the_kernel_of_the_preset(self, channels):
+        """On some processors oneDNN went on without end."""
+        torch.manual_seed(0)
+        layer = DepthwiseConvolution(channels, 31).bfloat16()
+        image = torch.randn(3, 40, channels).bfloat16().unsqueeze(1).permute(0, 3, 1, 2)
+        found = self.gradients_of(depthwise, layer, image)
+        for one, expected in zip(found, self.gradients_of(self.generally, layer.double(), image.double()), strict=True):
+            assert (one.double() - expected).norm() / expected.norm() < 0.01
+
     def test_the_quick_gradient_is_used_in_bf16_alone(self):
         layer, image = DepthwiseConvolution(4, 3), torch.randn(2, 4, 1, 8)
 
