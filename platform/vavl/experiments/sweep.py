@@ -280,16 +280,16 @@ class Sweep:
     def resume(self, logs: TrialLogs) -> None:
         """Take in what earlier starts left: their ends, their epochs, and the trials that they did not finish."""
         for drawn in self.study.interrupted():
-            end = read_end(self.directory_of(drawn.number))
+            end = read_end(self.plan.trial_directory(drawn.number))
             if end is None:
                 self._waiting.append(drawn)
             else:
                 self._record(end)  # the driver was killed between the two
         for number, state in sorted(self.study.ended().items()):
-            end = read_end(self.directory_of(number))
+            end = read_end(self.plan.trial_directory(number))
             self.ends[number] = end or TrialEnd(number, state, "its directory is gone")
         for number in sorted({*self.ends, *(drawn.number for drawn in self._waiting)}):
-            epochs, end = logs.of(self.directory_of(number).name, {}).epochs(), self.ends.get(number)
+            epochs, end = logs.of(self.plan.trial_directory(number).name, {}).epochs(), self.ends.get(number)
             for record in epochs:
                 self._judge.stops(number, int(record["epoch"]), record["metrics"])
             if end is not None:
@@ -318,13 +318,13 @@ class Sweep:
         self._note_memory(trial_memory_gb([record]))
         if self._judge.stops(number, epoch, record["metrics"]):
             rule = f"{self.plan.pruner.kind}: stopped after epoch {epoch}"
-            ask_to_stop(self.directory_of(number), "stop", rule)
+            ask_to_stop(self.plan.trial_directory(number), "stop", rule)
         if number in self._judge.best:
             self.study.note_epoch(number, epoch, self._judge.best[number] * self.plan.objectives[0].sign)
 
     def trial_ended(self, number: int, lost: str = "") -> TrialEnd:
         """Take in the end of a trial; ``lost`` is what is known when its process died without leaving one."""
-        return self._record(end_of(self.directory_of(number), number, lost))
+        return self._record(end_of(self.plan.trial_directory(number), number, lost))
 
     def line_of(self, end: TrialEnd) -> str:
         """Return the end of a trial as a line of the log."""
@@ -333,17 +333,13 @@ class Sweep:
         epochs = f"{end.epochs_run} of {end.epochs_full} epochs, {end.seconds:.0f} s"
         return f"trial {end.number} {end.state}{reason}: {scores} in {epochs}"
 
-    def directory_of(self, number: int) -> Path:
-        """Return the directory of a trial."""
-        return self.plan.trial_directory(number)
-
     def _record(self, end: TrialEnd, *, write: bool = False) -> TrialEnd:
         wanted = [goal.metric for goal in self.plan.objectives]
         missing = [name for name in wanted if name not in end.metrics]
         if end.state == "finished" and missing:
             end, write = replace(end, state="failed", reason=f"{', '.join(missing)} is not measured"), True
         if write:
-            write_end(self.directory_of(end.number), end)
+            write_end(self.plan.trial_directory(end.number), end)
         self.study.tell(end.number, end.state, [end.metrics.get(name) for name in wanted], end.reason)
         self._judge.ended(end.number, is_finished=end.state == "finished")
         self._failed_in_a_row = self._failed_in_a_row + 1 if end.state == "failed" else 0

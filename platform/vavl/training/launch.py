@@ -242,12 +242,8 @@ def _fit(plan: TrainingPlan, run_id: str, most: int, sink: Report) -> dict[str, 
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    return _result_of(trainer.fit)
-
-
-def _result_of(fit: Callable[[], Any]) -> dict[str, Any]:
     try:
-        end: dict[str, Any] = fit().return_value
+        end: dict[str, Any] = trainer.fit().return_value
     except ControllerError as error:
         raise first_failure({0: error.controller_failure}) or _failed(error.controller_failure) from error
     except WorkerGroupError as error:

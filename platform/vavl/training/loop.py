@@ -71,7 +71,7 @@ def train(run: TrainingRun, start: LoopState, report: Report, context: LocalCont
         }
         batches = [batch.to(run.engine.device) for batch in micro_batches]
         done = train_step(run, step, batches, state.teacher_mean, requests)
-        state = _after_step(run, state, done, micro_batches, (records, clock))
+        state = _after_step(run, state, done, micro_batches, records, clock)
         is_last = state.step == run.total_steps
         ends_epoch = is_last or state.step % run.steps_per_epoch == 0
         if ends_epoch:
@@ -136,12 +136,13 @@ def _after_step(
     state: LoopState,
     done: StepResult,
     micro_batches: Sequence[ClipBatch],
-    counted_by: tuple[Records, StepClock],
+    records: Records,
+    clock: StepClock,
 ) -> LoopState:
     """Count and record a step; return the state after it."""
     if done.requests["unsaved"]:
         run.checkpoints.raise_failure()
-    (records, clock), step = counted_by, state.step
+    step = state.step
     clock.tick(done.clips, micro_batches)
     state = state.model_copy(update={"step": step + 1, "score": None})
     if done.is_skipped:

@@ -50,7 +50,8 @@ def epoch(number, score, memory=0.1):
 
 def finish(sweep, number):
     write_end(
-        sweep.directory_of(number), TrialEnd(number, "finished", metrics={METRIC: 0.5}, epochs_run=9, epochs_full=9)
+        sweep.plan.trial_directory(number),
+        TrialEnd(number, "finished", metrics={METRIC: 0.5}, epochs_run=9, epochs_full=9),
     )
 
 
@@ -58,7 +59,7 @@ def test_the_first_trial_runs_alone_until_its_memory_is_known(searcher_of, ended
     sweep, searcher = searcher_of()
     first = searcher.suggest("a")
     assert first["number"] == 0
-    assert json.loads(first["plan"])["output_dir"] == str(sweep.directory_of(0).absolute())
+    assert json.loads(first["plan"])["output_dir"] == str(sweep.plan.trial_directory(0).absolute())
     assert searcher.suggest("b") is None
     searcher.on_trial_result("a", epoch(1, 0.3))
     assert searcher.suggest("b")["number"] == 1
@@ -76,7 +77,7 @@ def test_a_sweep_is_over_when_its_trials_have_ended(searcher_of, ended):
     sweep, searcher = searcher_of(trials=2, at_once=2)
     assert [searcher.suggest(name)["number"] for name in "ab"] == [0, 1]
     assert searcher.suggest("c") is None  # both may still fail for Tune's own reasons
-    sweep.directory_of(0).mkdir(parents=True)
+    sweep.plan.trial_directory(0).mkdir(parents=True)
     finish(sweep, 0)
     searcher.on_trial_complete("a", {})
     searcher.on_trial_complete("b", error=True)
@@ -89,11 +90,11 @@ def test_an_epoch_that_does_worse_asks_the_trial_to_stop(searcher_of):
     sweep, searcher = searcher_of(at_once=2)
     for name, score in (("a", 0.6), ("b", 0.2)):
         number = searcher.suggest(name)["number"]
-        sweep.directory_of(number).mkdir(parents=True, exist_ok=True)
+        sweep.plan.trial_directory(number).mkdir(parents=True, exist_ok=True)
         for place in (1, 2):
             searcher.on_trial_result(name, epoch(place, score))
-    assert not (sweep.directory_of(0) / "stop.json").exists()
-    assert "asha: stopped after epoch 2" in (sweep.directory_of(1) / "stop.json").read_text()
+    assert not (sweep.plan.trial_directory(0) / "stop.json").exists()
+    assert "asha: stopped after epoch 2" in (sweep.plan.trial_directory(1) / "stop.json").read_text()
     searcher.on_trial_result("unknown", epoch(1, 0.1))
     searcher.on_trial_result("a", {"done": True})
 

@@ -57,7 +57,7 @@ def ends_of(sweep: Sweep, parent: ParentRun, model: Path | None = None) -> list[
     ends = []
     for state, reason, score, epochs in acted:
         trial = sweep.next_trial(0)
-        folder, metrics = sweep.directory_of(trial.number), {METRIC: score} if score else {}
+        folder, metrics = sweep.plan.trial_directory(trial.number), {METRIC: score} if score else {}
         folder.mkdir(parents=True)
         log = parent.logs.of(trial.name, trial.tags)
         log.start(trial.plan, cast("RunDirectory", SimpleNamespace(run_id=f"run-{trial.number}")))
@@ -166,7 +166,7 @@ def test_every_trial_has_a_line(plan, caplog):
         assert sweep.next_trial(0) is not None
         assert sweep.standing == "none finished yet"
         reason = "asha: stopped after epoch 3"
-        write_end(sweep.directory_of(0), TrialEnd(0, "pruned", reason, {METRIC: 0.25}, 3, 9, 12.0))
+        write_end(sweep.plan.trial_directory(0), TrialEnd(0, "pruned", reason, {METRIC: 0.25}, 3, 9, 12.0))
         end = sweep.trial_ended(0)
     assert "trial 0 starts: learning_rate=0.001" in caplog.text
     assert sweep.line_of(end) == f"trial 0 pruned ({reason}): audio_video/accuracy 0.250 in 3 of 9 epochs, 12 s"
