@@ -49,14 +49,10 @@ class Restored:
     records: Sequence[dict[str, Any]]  # what was reported between the checkpoint before and this one
     torn: Sequence[str]  # newer checkpoints that were skipped, with what is wrong with them
 
-    def values(self) -> CheckpointValues:
-        """Open its tensors."""
-        return CheckpointValues(self.directory)
-
     def load_weights(self, network: nn.Module) -> None:
         """Fill the trained weights of a network."""
         shapes = {name: one.shape for name, one in network.named_parameters() if one.requires_grad}
-        with self.values() as values:
+        with CheckpointValues(self.directory) as values:
             network.load_state_dict(values.weights(shapes), strict=False)
 
 

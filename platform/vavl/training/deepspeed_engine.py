@@ -82,6 +82,7 @@ class DeepSpeedEngine:
         micro_batches: int = 1,
     ) -> None:
         deepspeed = _import_deepspeed(device)
+        self._access: Any = deepspeed.utils  # its safe_get_* and safe_set_*
         self.device = device
         start_single_process_group(device)
         self._world_size = rank_and_world_size()[1]
@@ -184,9 +185,7 @@ class DeepSpeedEngine:
         """Return whole weights at stages 0 to 2, the local shards of the float32 ones at stage 3."""
         if not self.is_sharded:
             return {name: one.detach() for name, one in trained(self.network).items()}
-        from deepspeed.utils import safe_get_local_fp32_param
-
-        return {name: safe_get_local_fp32_param(one) for name, one in trained(self.network).items()}
+        return {name: self._access.safe_get_local_fp32_param(one) for name, one in trained(self.network).items()}
 
     def whole_weight(self, name: str, held: Tensor) -> Tensor:
         """Return a parameter in its shape; at stage 3 from the shards of all ranks."""
@@ -264,20 +263,16 @@ class DeepSpeedEngine:
         return Pieces(tensors, dict.fromkeys((name for name in self._shapes if kept(name)), 0))
 
     def _setters(self) -> tuple[Callable[..., None], Callable[..., None]]:
-        from deepspeed import utils
-
         if self.is_sharded:
             # The setters of whole values fail where a parameter is not a multiple of the ranks (0.19.8).
-            return utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
-        return utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
+            return self._access.safe_set_local_fp32_param, self._access.safe_set_local_optimizer_state
+        return self._access.safe_set_full_fp32_param, self._access.safe_set_full_optimizer_state
 
     def _whole(self, parameter: nn.Parameter, kind: str) -> Tensor:
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
         if kind == WEIGHT:
-            whole: Tensor = safe_get_full_fp32_param(parameter)
+            whole: Tensor = self._access.safe_get_full_fp32_param(parameter)
         else:
-            whole = safe_get_full_optimizer_state(parameter, kind)
+            whole = self._access.safe_get_full_optimizer_state(parameter, kind)
         return whole
 
 

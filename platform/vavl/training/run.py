@@ -23,7 +23,7 @@ from vavl.objectives.settings import ObjectiveSettings
 from vavl.objectives.total import Objective
 from vavl.training.average import WeightAverage
 from vavl.training.checkpoint import Checkpoints, Restored
-from vavl.training.checkpoint_files import AVERAGE_FILE, LoopState
+from vavl.training.checkpoint_files import AVERAGE_FILE, CheckpointValues, LoopState
 from vavl.training.collectives import add_over_ranks, rank_and_world_size
 from vavl.training.context import LocalContext
 from vavl.training.engine import Engine, TorchEngine, check_precision, compile_blocks, on_cpu
@@ -273,7 +273,7 @@ def _start_engine(run: TrainingRun) -> None:
     run.engine.prepare(passes)
     if run.restored is None:
         return
-    with run.restored.values() as values:
+    with CheckpointValues(run.restored.directory) as values:
         run.engine.load(values)
     if run.average is not None:
         run.average.load(run.restored.directory / AVERAGE_FILE)

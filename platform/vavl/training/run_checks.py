@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +34,9 @@ def check_objectives(
     Raises:
         ConfigError: an objective has weight and no clips, or does not fit the network or the task.
     """
-    objectives, warnings = plan.objectives, _exchange_warnings(plan)
+    objectives, warnings = plan.objectives, list(_warnings(plan, composition))
     if objectives.hgr is not None and objectives.hgr.weight > 0:
         _check_hgr(objectives.hgr, partitioned)
-        warnings += _correlation_size_warnings(plan, objectives.hgr, composition)
     if objectives.contrastive is not None and objectives.contrastive.weight > 0:
         _check_contrastive(composition)
     if objectives.ladder is not None:
@@ -81,34 +80,31 @@ def _check_hgr(settings: HgrSettings, partitioned: PartitionedClips) -> None:
             raise ConfigError("objectives", f"hgr.{pair}", f"has weight, but no training clip has {what}", fix)
 
 
-def _correlation_size_warnings(
-    plan: TrainingPlan, settings: HgrSettings, composition: Mapping[Partition, int]
-) -> list[str]:
-    pairs = sum(rows for name, rows in composition.items() if len(name.modalities) == 2)
-    size = plan.model.correlation_size
-    if settings.audio_video == 0 or size < pairs:
-        return []
-    bound = min(size, pairs - 1) / 2
-    warning = (
-        f"model.correlation_size {size} is not below the {pairs} pairs of a global batch: soft-HGR can reach "
-        f"its bound {bound:g} on independent data there; lower it, or raise data.composition.batch_size"
-    )
-    return [warning]
+def _warnings(plan: TrainingPlan, composition: Mapping[Partition, int]) -> Iterator[str]:
+    kind, hgr, size = plan.features.speaker_normalisation, plan.objectives.hgr, plan.model.correlation_size
+    for name, view in (("augmentation", plan.data.augmentation), ("weak_view", plan.data.weak_view)):
+        if view.speaker_exchange and kind != "none":
+            yield (
+                f"data.{name}.speaker_exchange {view.speaker_exchange:g} changes nothing: "
+                f"features.speaker_normalisation {kind} takes the speakers' means out of the clips; "
+                "set one of the two to 0 or none"
+            )
+    pairs = _pairs(composition)
+    if hgr is not None and hgr.weight > 0 and hgr.audio_video != 0 and size >= pairs:
+        yield (
+            f"model.correlation_size {size} is not below the {pairs} pairs of a global batch: soft-HGR can reach "
+            f"its bound {min(size, pairs - 1) / 2:g} on independent data there; lower it, or raise "
+            "data.composition.batch_size"
+        )
 
 
-def _exchange_warnings(plan: TrainingPlan) -> list[str]:
-    kind = plan.features.speaker_normalisation
-    views = {"augmentation": plan.data.augmentation, "weak_view": plan.data.weak_view}
-    return [
-        f"data.{name}.speaker_exchange {view.speaker_exchange:g} changes nothing: features.speaker_normalisation "
-        f"{kind} takes the speakers' means out of the clips; set one of the two to 0 or none"
-        for name, view in views.items()
-        if view.speaker_exchange and kind != "none"
-    ]
+def _pairs(composition: Mapping[Partition, int]) -> int:
+    """Count the clips of a global batch with both audio and video."""
+    return sum(rows for name, rows in composition.items() if len(name.modalities) == 2)
 
 
 def _check_contrastive(composition: Mapping[Partition, int]) -> None:
-    pairs = sum(rows for name, rows in composition.items() if len(name.modalities) == 2)
+    pairs = _pairs(composition)
     if pairs < 2:
         raise ConfigError(
             "objectives",

@@ -65,8 +65,9 @@ def save(folder, engine, state, records=()):
 
 def loaded(folder, engine) -> tuple[LoopState, TorchEngine]:
     found, fresh = folder.newest(Path("unused")), engine()
-    fresh.network.load_state_dict(found.values().weights({"weight": (2, 3), "bias": (2,)}))
-    fresh.load(found.values())
+    values = CheckpointValues(found.directory)
+    fresh.network.load_state_dict(values.weights({"weight": (2, 3), "bias": (2,)}))
+    fresh.load(values)
     return found.state, fresh
 
 
