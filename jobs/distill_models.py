@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vavl.config.command_line import run_job
 from vavl.config.files import read_json, write_json
+from vavl.config.progress import process_seconds
 from vavl.experiments.distillation import PREDICTIONS, UNTAUGHT, student_plan, write_predictions
 from vavl.job_config import DistillModelsJob, TrainModelJob
 from vavl.serving.model_address import resolve_model
@@ -27,7 +28,7 @@ def distill_models(job: DistillModelsJob) -> None:
                 plan = student_plan(TrainModelJob, job, number, changes)
             if not is_finished(resolved(plan)):
                 check_training(plan, plan.tracking)
-                train_and_report(plan, plan.tracking)
+                train_and_report(plan, plan.tracking, since=process_seconds())
             summary, name = read_json(plan.directory / "summary.json"), str(plan.directory)
             rounds.append({"output_dir": name, "teachers": list(teachers), "metrics": summary["metrics"]})
             teachers = {name: plan.directory / "best"}

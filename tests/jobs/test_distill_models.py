@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,18 @@ def config(small_store, small_corpus, tmp_path, tracking_database):
 
 
 def test_two_rounds_of_self_training_and_an_ensemble(config, run_job):
+    start = time.monotonic()
     run_job("distill_models", config)
+    taken = time.monotonic() - start
     folder = config.parent / "distilled"
     summary = json.loads((folder / "summary.json").read_text())
     first, second = summary["rounds"]
     assert (first["teachers"], second["teachers"]) == ([], [str(folder / "round-1")])
     assert summary["metrics"] == second["metrics"]
     assert (summary["model_name"], summary["model_version"]) == ("vavl-student", "1")
+    rounds = [json.loads((folder / f"round-{number}/summary.json").read_text()) for number in (1, 2)]
+    assert all(0 < one["seconds_to_first_step"] < one["seconds"] for one in rounds)
+    assert sum(one["seconds"] for one in rounds) < taken  # each counts its own time alone
     learned = yaml.safe_load((folder / "round-2/config.yaml").read_text())["objectives"]["pseudo_label"]
     assert Path(learned["predictions"]).name == next(folder.glob("teachers-*.parquet")).name
     (run,) = {json.loads((folder / f"round-{number}/run.json").read_text())["run_id"] for number in (1,)}

@@ -82,21 +82,25 @@ def check_training(plan: TrainingPlan, tracking: TrackingSettings) -> None:
         log_capacity(plan.training)
 
 
-def train_and_report(plan: TrainingPlan, tracking: TrackingSettings) -> None:
-    """Train, measure the best epoch, write the report, register the model, and print what came out."""
+def train_and_report(plan: TrainingPlan, tracking: TrackingSettings, since: float = 0.0) -> None:
+    """Train, measure the best epoch, write the report, register the model, and print what came out.
+
+    ``since``: when the run began, in seconds of this process; what came before it does not count as its time.
+    """
     with only_driver(plan.output_dir):
         plan = resolved(plan)
         directory = claim_run_directory(plan)
         with directory.publishing(), TrackedTraining(directory.path, tracking) as tracked:
             tracked.start(plan, directory.run_id)
-            with TrainingProgress(tracked.journal, plan.evaluation.select_by[0]) as progress:
+            with TrainingProgress(tracked.journal, plan.evaluation.select_by[0], since) as progress:
                 launch_training(plan, directory, JournalSink(tracked.journal))
             directory.collect()
             outcome = read_outcome(directory.path)
             from vavl.training.report import write_report  # with it comes matplotlib: not before the work
 
             report = write_report(directory.path, plan, outcome, tracked.journal)
-            summary = tracked.finish(outcome) | training_summary(outcome, tracked.journal, progress.first_step_seconds)
+            kept = tracked.finish(outcome)
+            summary = kept | training_summary(outcome, tracked.journal, progress.first_step_seconds, since)
         write_json(directory.path / "summary.json", summary)
         directory.finish()
     print_table(f"{plan.output_dir}: trained on {outcome['corpus']}", result_rows(outcome, summary))

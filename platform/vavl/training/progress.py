@@ -17,14 +17,16 @@ _LOOK_SECONDS = 0.5
 class TrainingProgress:
     """Follows a journal and shows steps and epochs; use as a context.
 
-    ``select_by``: name of the metric that chooses the epoch; its last part is shown per condition.
+    ``select_by``: name of the metric that chooses the epoch; its last part is shown per condition. ``since``: when the
+    run began, in seconds of this process.
 
     Attributes:
-        first_step_seconds: from the start of this process to the first step; None before it, and where an earlier
+        first_step_seconds: from ``since`` to the first step; None before it, and where an earlier
             process took it.
     """
 
-    def __init__(self, journal: Journal, select_by: str) -> None:
+    def __init__(self, journal: Journal, select_by: str, since: float = 0.0) -> None:
+        self._since = since
         self._reader, self._metric = JournalReader(journal), select_by.split("/")[-1]
         # What an earlier attempt of a resumed run wrote is not news, not even when it is reported again.
         earlier = list(self._reader.read())
@@ -53,7 +55,7 @@ class TrainingProgress:
             for record in self._reader.read():
                 if record.kind == "step":
                     if self._is_first:
-                        self.first_step_seconds, self._is_first = process_seconds(), False
+                        self.first_step_seconds, self._is_first = process_seconds() - self._since, False
                     loss = record.payload["metrics"].get("train/loss/total")
                     note = "" if loss is None else f"loss {loss:.3f}"
                     self._progress.update(record.payload["step"] + 1, record.payload["total_steps"], note)

@@ -65,13 +65,15 @@ def _cards_in_words(content: Mapping[str, Any], manifest: Manifest) -> str:
     return f"{one}, merged of {', '.join(names)}" if names else one
 
 
-def training_summary(outcome: Mapping[str, Any], journal: Journal, first_step_seconds: float | None) -> dict[str, Any]:
+def training_summary(
+    outcome: Mapping[str, Any], journal: Journal, first_step_seconds: float | None, since: float = 0.0
+) -> dict[str, Any]:
     """Return the content of ``summary.json`` but for what the tracking server adds.
 
     Keys: ``metrics`` (flat, ``<split>/<condition>/<metric>``), ``best_epoch`` (from 1), ``epochs``,
     ``steps``, ``best_step`` (at the end of the best epoch), ``refit_steps`` (None unless it is a refit),
     ``clips_per_second`` (training steps alone), ``seconds_to_first_step`` (from the start
-    of the command; None where an earlier attempt took it), ``seconds`` (of this attempt), ``expected_seconds``
+    of the command, or ``since``; None where an earlier attempt took it), ``seconds`` (of this attempt), ``expected_seconds``
     (forecast early in the last attempt) and ``mfu`` (a share of 1; None where not measured), ``workers``,
     ``zero_stage``, ``config_hash``, ``store_hash``, and what the scores
     belong to: ``corpus``, ``protocol``, ``fold``, ``label_set``, ``label_target``, ``clips``, ``speakers``,
@@ -90,7 +92,7 @@ def training_summary(outcome: Mapping[str, Any], journal: Journal, first_step_se
     return {
         **outcome,
         "seconds_to_first_step": first_step_seconds,
-        "seconds": process_seconds(),
+        "seconds": process_seconds() - since,
         "expected_seconds": forecast.get(EXPECTED_SECONDS),
         "mfu": forecast.get(MFU),
         "events": count_events(run_events(events)),
