@@ -150,7 +150,7 @@ def test_what_a_training_must_not_see_changes_nothing(plan, records, monkeypatch
     read, add_up = FeatureStore.features, FeatureStore.speaker_sums
 
     def features(store, modality, row, **words):
-        values = read(store, modality, row)
+        values = read(store, modality, row, **words)
         return np.full_like(values, np.nan) if row in rows[modality] else values
 
     def speaker_sums(store, modality):
