@@ -72,8 +72,8 @@ def training_summary(
 
     Keys: ``metrics`` (flat, ``<split>/<condition>/<metric>``), ``best_epoch`` (from 1), ``epochs``,
     ``steps``, ``best_step`` (at the end of the best epoch), ``refit_steps`` (None unless it is a refit),
-    ``clips_per_second`` (training steps alone), ``seconds_to_first_step`` (from the start
-    of the command, or ``since``; None where an earlier attempt took it), ``seconds`` (of this attempt), ``expected_seconds``
+    ``clips_per_second`` (training steps alone), ``seconds_to_first_step`` (from the start of the command, or ``since``;
+    None where an earlier attempt took it), ``seconds`` (of this attempt), ``expected_seconds``
     (forecast early in the last attempt) and ``mfu`` (a share of 1; None where not measured), ``workers``,
     ``zero_stage``, ``config_hash``, ``store_hash``, and what the scores
     belong to: ``corpus``, ``protocol``, ``fold``, ``label_set``, ``label_target``, ``clips``, ``speakers``,
