@@ -61,8 +61,8 @@ def ladder_cost(moments: Moments, layer_weights: Sequence[float]) -> Tensor:
     clips, frames = moments["clips"].clamp_min(1), moments["frames"].clamp_min(1)
     numbers = range(len(layer_weights))
     errors = [moments[f"{number}/error"] for number in numbers]
-    total, square = torch.cat([moments[f"{number}/clean"] for number in numbers], dim=-1).unbind()
-    variance = (square / frames - (total / frames).square()).clamp_min(_LEAST_VARIANCE)
+    mean, square = (torch.cat([moments[f"{number}/clean"] for number in numbers], dim=-1) / frames).unbind()
+    variance = (square - mean.square()).clamp_min(_LEAST_VARIANCE)
     shares = _shares(tuple(layer_weights), tuple(map(len, errors)), clips.device)
     return (torch.cat(errors) / variance * shares).sum() / clips
 

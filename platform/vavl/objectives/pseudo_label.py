@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -113,17 +112,12 @@ def combine_conditions(
         best = every.amax(-1).argmax(0, keepdim=True)
         weight = torch.zeros_like(is_there).scatter(0, best, 1.0) * is_there
     else:
-        weight = is_there * _shares(is_there.device)
+        shares = zip(CONDITIONS, is_there, strict=True)
+        weight = torch.stack([CONDITION_SHARES[condition] * there for condition, there in shares])
         weight = weight / weight.sum(0).clamp_min(_TINY)
     mean = (weight.unsqueeze(-1) * every).sum(0)
     variance = (weight.unsqueeze(-1) * (every - mean).square()).sum(0)
     return TeacherPrediction(mean, is_there.amax(0), variance, votes.T)
-
-
-@lru_cache
-def _shares(device: torch.device) -> Tensor:
-    """Return ``CONDITION_SHARES`` as (conditions, 1), float32, copied to the device once."""
-    return torch.tensor([[CONDITION_SHARES[condition]] for condition in CONDITIONS], device=device)
 
 
 def teacher_moments(predicted: TeacherPrediction) -> dict[str, Tensor]:

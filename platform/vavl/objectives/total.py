@@ -193,8 +193,8 @@ def hgr_moments(output: VavlOutput, batch: ClipBatch) -> dict[str, Tensor]:
     )
     label = output.label_correlation
     first, second = torch.stack((audio, audio, video)), torch.stack((video, label, label))
-    pairs, *alone = conditions_there(batch)
-    weight = torch.stack((pairs, *(there * batch.is_labelled for there in alone)))
+    there = conditions_there(batch)
+    weight = torch.cat((there[:1], there[1:] * batch.is_labelled))  # the pair of audio and video needs no label
     return named_moments("hgr", correlation_moments(first, second, weight))
 
 
