@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tiny_plans import tiny_plan
 
 from vavl.experiments.comparison_grid import Cell, Grid, PlannedRun
 from vavl.experiments.runner import run_trials
@@ -17,36 +18,37 @@ from vavl.training.settings import TrainingPlan
 pytestmark = [pytest.mark.ray]
 
 
-@dataclass(frozen=True)
-class Log:
-    """Records nothing; ends its process at the start of a run if it is told to."""
+def logs() -> Any:
+    """Return what records nothing, and ends the process of a run whose name begins with ``dies``.
 
-    kill: bool
+    Classes within a function: Ray's workers get them whole, and need not find this module.
+    """
 
-    def start(self, plan: TrainingPlan, folder: Any) -> None:
-        if self.kill:
-            os._exit(1)
+    @dataclass(frozen=True)
+    class Log:
+        kill: bool
 
-    def __call__(self, records: Sequence[dict[str, Any]]) -> None:
-        pass
+        def start(self, plan: TrainingPlan, folder: Any) -> None:
+            if self.kill:
+                os._exit(1)
 
-    def epochs(self) -> list[dict[str, Any]]:
-        return []
+        def __call__(self, records: Sequence[dict[str, Any]]) -> None:
+            pass
 
-    def end(self, state: str, metrics: Mapping[str, float]) -> None:
-        pass
+        def epochs(self) -> list[dict[str, Any]]:
+            return []
 
+        def end(self, state: str, metrics: Mapping[str, float]) -> None:
+            pass
 
-@dataclass(frozen=True)
-class Logs:
-    def of(self, name: str, tags: Mapping[str, str]) -> Log:
-        return Log(name.startswith("dies"))
+    class Logs:
+        def of(self, name: str, tags: Mapping[str, str]) -> Log:
+            return Log(name.startswith("dies"))
+
+    return Logs()
 
 
 def test_a_process_that_dies_takes_no_other_run_with_it(small_store, small_corpus, tmp_path, monkeypatch):
-    # Workers of Ray import this module for its classes, and find no support of tests.
-    from tiny_plans import tiny_plan
-
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     store = small_store(small_corpus())
     runs = [
@@ -55,7 +57,7 @@ def test_a_process_that_dies_takes_no_other_run_with_it(small_store, small_corpu
     ]
     grid = Grid(runs, [], SimpleNamespace(split="validation", at_once=1))
     recorded = []
-    parent = SimpleNamespace(directory=tmp_path, logs=Logs(), trial_ended=lambda trial, end: recorded.append(end))
+    parent = SimpleNamespace(directory=tmp_path, logs=logs(), trial_ended=lambda trial, end: recorded.append(end))
     run_trials(grid, parent)
     dead, alive = (grid.ends[number] for number in (0, 1))
     assert (dead.state, alive.state) == ("failed", "finished")
