@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import av
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
@@ -105,6 +106,17 @@ def with_damage(whole: Make, seed: int) -> Make:
         path.write_bytes(damaged)
 
     return make
+
+
+def with_damaged_picture(path: Path) -> None:
+    """A good MP4 file with noise for its third picture, length and all: within a picture no decoder need notice it."""
+    good_mp4(path)
+    with av.open(str(path)) as container:
+        picture = [packet for packet in container.demux(video=0) if packet.size][2]
+        start, size = picture.pos, picture.size
+    damaged = bytearray(path.read_bytes())
+    damaged[start : start + size] = np.random.default_rng(4).bytes(size)
+    path.write_bytes(damaged)
 
 
 def pictures(frames: int, height: int, width: int) -> Make:
@@ -220,7 +232,7 @@ VIDEO: tuple[OddFile, ...] = (
     OddFile("mp4_cut_a", ".mp4", cut(good_mp4, 1), _not_video),
     OddFile("mp4_cut_b", ".mp4", cut(good_mp4, 2), _not_video),
     OddFile("mkv_cut", ".mkv", cut(pictures(12, 64, 64), 3), _not_video),
-    OddFile("mp4_damaged", ".mp4", with_damage(good_mp4, 4), "damaged|cannot be decoded|cut off"),
+    OddFile("mp4_damaged", ".mp4", with_damaged_picture, "damaged|cannot be decoded|cut off"),
     OddFile("zero_bytes", ".mp4", content(b""), "the file is empty"),
     OddFile("only_noise", ".mp4", content(np.random.default_rng(7).bytes(4096)), "cannot be decoded"),
     OddFile("text", ".avi", content(b"00:00:01,000 --> 00:00:02,000\nhello\n"), _not_video),
