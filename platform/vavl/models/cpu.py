@@ -96,7 +96,7 @@ def depthwise(image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _convolve(image: Tensor, weight: Tensor) -> Tensor:
-    if image.shape[1] <= _FEW_CHANNELS:
+    if image.dtype == torch.bfloat16 and image.shape[1] <= _FEW_CHANNELS:
         image = image.contiguous()
     return functional.conv2d(image, weight, padding=(0, weight.shape[-1] // 2), groups=image.shape[1])
 
